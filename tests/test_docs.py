@@ -145,7 +145,9 @@ def test_the_walkthrough_of_the_registry_page_runs(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = "\n".join(["set -e -m", *steps]).replace("8600", port)
+    # a server that runs in the background must not outlive a command that fails
+    stop = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"
+    script = "\n".join(["set -e -m", stop, *steps]).replace("8600", port)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,

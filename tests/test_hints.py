@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 #: Options of other programs that hints may name.
-_FOREIGN = {"--help"}
+_FOREIGN = {"--help", "--enable-lora", "--max-lora-rank"}
 #: Files without messages: arguments of pip, and names that other libraries use.
 _OTHER = ("adapterhub/backbones/wheels.py", "adapterhub/training/recipe_names.py")
 #: Recipe sections that are also names of other objects in format fields.
@@ -110,7 +110,7 @@ def test_recipe_keys_exist() -> None:
         if place.startswith("adapterhub/backbones") and "mlp." in text:
             continue
         for key in _KEY.findall(_FIELD.sub("", text)):
-            if re.search(r"\.(jsonl|yaml|csv|zip|toml|safetensors|py)$", key):
+            if re.search(r"\.(jsonl|yaml|csv|zip|toml|safetensors|gguf|py)$", key):
                 continue
             parent = key.rpartition(".")[0]
             exists = key in KEYS or parent in ("data.fields", "task.class_weights")

@@ -47,7 +47,7 @@ def explain(
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Show how much each word, or part of a recording, contributes."""
+    """Show how much each word or part of a recording counts."""
     silence_libraries(compiler=False)
     place = None if span is None else _span(span)
     given = json_input(text, 1) if jsonl else text

@@ -60,7 +60,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "compose": compose.compose,
         "quickstart": train.quickstart,
         "data": (
-            "Look at data before a run.",
+            "Check data before a run.",
             {"check": data.check},
         ),
         "backbones": (

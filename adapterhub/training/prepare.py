@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.clean_labels import clean_labels, similar_labels
 from adapterhub.data.dataset import Dataset, FileSource, HubSource, concatenate
-from adapterhub.data.encoded_store import store_encoded
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.labels import count_labels, require_two_labels
 from adapterhub.data.media import load_media
@@ -290,6 +289,9 @@ def encode_split(task: Task, data: PreparedData, split: str) -> EncodedSplit:
     Raises:
         DataError: naming file and example, or the split of which nothing is left.
     """
+    # torch, which a recipe's errors come without
+    from adapterhub.data.encoded_store import store_encoded
+
     source, train = data.splits[split], split == "train"
     kept: list[Mapping[str, Any]] = []
     skipped = 0

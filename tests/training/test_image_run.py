@@ -53,7 +53,7 @@ def test_colours_are_learned_stored_and_predicted(seer, shapes, recipe, command,
     assert result["metrics"]["after"]["macro_f1"] > 0.9
     assert {row["label"] for row in result["table"]} == {"red", "green", "blue"}
     page = Path(result["report"]).read_text()
-    assert "Not explained: predictions are explained by words, and this task reads no texts" in page
+    assert "Not explained: this task has no attribution to words" in page
     assert "Not measured: the audit exchanges names" in page
     assert "Calibration" in page
 

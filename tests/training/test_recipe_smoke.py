@@ -34,7 +34,9 @@ FAST = [
     "optimizer.learning_rate=0.01",
 ]
 ENCODER, DECODER, VISION = "minilm-l6", "smollm2-135m-instruct", "dinov2-small-saliency"
-CHINESE, SPEECH = "qwen2.5-coder-0.5b-instruct", "runs/whisper-base-2s"
+CHINESE = "qwen2.5-coder-0.5b-instruct"
+#: Whisper with windows of two and of three seconds.
+SPEECH = ("runs/whisper-base-2s", "runs/whisper-base-3s")
 #: Encoder-decoders, and the architecture of each.
 PAIRS = {"google-t5/t5-small": "t5", "facebook/bart-base": "bart"}
 
@@ -107,14 +109,13 @@ def data(tmp_path):
 def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tmp_path):
     vision = save_vision(tmp_path / "vision")
     speech = save_whisper(tmp_path / "speech")
-    backbones = {
-        ENCODER: encoder, DECODER: decoder, CHINESE: decoder, VISION: vision, SPEECH: speech
-    }  # fmt: skip
+    backbones = {ENCODER: encoder, DECODER: decoder, CHINESE: decoder, VISION: vision}
+    backbones |= dict.fromkeys(SPEECH, speech)
     written = load_recipe(path)
     if written.backbone.name in PAIRS:
         kind = PAIRS[written.backbone.name]
         backbones[written.backbone.name] = tiny_model_folder(tmp_path / "pairs", kind)
-    reads_audio = written.backbone.name == SPEECH
+    reads_audio = written.backbone.name in SPEECH
     shape = "audio" if reads_audio else "conll" if written.data.format == "conll" else "jsonl"
     file = data[shape]
     overrides = [
