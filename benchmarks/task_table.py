@@ -26,6 +26,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "question-answering": ("f1", "exact_match"),
     "ranking": ("auc", "ndcg_at_10"),
     "dialogue": ("perplexity", "chrf"),
+    "speech-recognition": ("wer", "cer"),
     "translation": ("bleu", "chrf", "perplexity"),
     "summarization": ("rouge1", "rouge2", "rouge_l", "perplexity"),
     "generative-question-answering": ("f1", "exact_match", "perplexity"),
