@@ -27,7 +27,7 @@ MAX_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionOptions:
-    """What is asked of a transcript.
+    """Options of a transcription request.
 
     Args:
         language: Language of the recording, as a code or an English name; the recipe's if ``None``,

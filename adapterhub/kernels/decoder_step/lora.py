@@ -10,7 +10,7 @@ from adapterhub.kernels.decoder_step.fields import FIRST_SLICE, INNER_PLACE, LAS
 from adapterhub.kernels.numba_support import compiled, inlined
 from adapterhub.kernels.simd_floats import float_at, integer_at, put_float
 
-#: Bytes by which rows are asked for before they are used: processors foresee what is read in order,
+#: Distance in bytes at which rows are prefetched: processors foresee what is read in order,
 #: not what is read from four rows in turns or by pieces of rows.
 _AHEAD, _NEXT = 4608, 256
 

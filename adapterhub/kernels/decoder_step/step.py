@@ -25,7 +25,7 @@ from adapterhub.kernels.work_sharing import claimed
 
 #: Number of phases of a layer; one more comes before all layers.
 LAYER_PHASES = 13
-#: Number of positions of a context that are asked for before any of them is used.
+#: Number of positions of a context that are prefetched before any of them is used.
 _FORESEEN = 256
 #: Number of outputs of an item of the gate.
 _PART = 256
