@@ -164,9 +164,12 @@ class WhisperPrompts:
     def target_ids(self, text: str) -> list[int]:
         """Return the tokens of a text that the decoder learns, as it writes them.
 
-        Whisper's text begins with a space.
+        Whisper's text begins with a space, as a part of its first token. A space that is a token of
+        its own is left out, since generation does not begin with it.
         """
         ids: list[int] = self._tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+        if ids and ids[0] in (self._config.begin_suppress_tokens or ()):
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def timestamp(self, seconds: float) -> int:

@@ -214,3 +214,15 @@ def test_what_a_whisper_can_not_do_is_refused(engine, tmp_path):
         task.transcribe(heard, TranscriptionOptions(language="de"))
     with pytest.raises(RecipeError, match="does not use it"):
         task_of(engine, vocabulary="abc")
+
+
+def test_the_decoder_learns_no_token_that_it_may_not_write(engine):
+    task = task_of(engine, language="en")
+    recording = recordings(1)[0]
+    learned = task.encode({"audio": recording, "text": "low"}, 1, train=True)
+    window = next(task.transcribe(recording, ENGLISH))
+    assert list(window.prompt) == list(learned.input_ids)
+    for at, target in enumerate(learned.targets):
+        ids = torch.tensor([[*window.prompt, *learned.targets[:at]]])
+        logits = window.rules(ids, torch.zeros(1, engine.backbone.config.vocab_size))
+        assert logits[0, target] == 0
